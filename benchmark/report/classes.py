@@ -30,11 +30,6 @@ class Test(NamedTuple):
     runs: pd.DataFrame  # rows of the frame
 
     @property
-    def protocol(self) -> Protocol:
-        """The protocol of all lines."""
-        return protocol_of(self.lines)
-
-    @property
     def name(self) -> str:
         """The place as a file name."""
         return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
@@ -98,7 +93,7 @@ class Classes:
             title = f"{test.where}: {measured(test.lines['main'].iloc[0])} (%) of each class"
             table = class_table(title, *_of_classes(test), caption, _without_classes(test))
             table = replace(table, picture=f"{self.picture}_{test.name}")
-            by_protocol.setdefault(test.protocol, []).append(table)
+            by_protocol.setdefault(protocol_of(test.lines), []).append(table)
         return by_protocol
 
     def records(self) -> list[dict]:

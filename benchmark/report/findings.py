@@ -126,11 +126,10 @@ def _under_attack(numbers: pd.DataFrame, rows: list[Any], what: str) -> Iterator
 def _claims(
     tidy: pd.DataFrame, place: pd.DataFrame, best: Any, rivals: list[Any], lines: int
 ) -> dict[str, str]:
-    """Compare the best of so many lines with rivals in the rows of a place.
+    """Return how far the best of so many lines is above rivals in the rows of a place, by name.
 
-    Returns:
-        By the name of a rival the difference with its interval, empty where it is not told apart;
-        rivals that cannot be compared are left out.
+    It is a text with an interval, empty where they are not told apart; rivals that cannot be
+    compared are left out.
     """
     place = place[place["name"].isin([best.name, *(row.name for row in rivals)])]
     runs = tidy[tidy["line"].isin(place["line"])]

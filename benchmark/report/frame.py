@@ -38,8 +38,6 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "features": "feat
          "split": "split",
          "num_test": "test images", "data_fingerprint": "images",
          "teacher": "teacher"}  # fmt: skip
-# Those that the runs of one method must share.
-OWN_FACTS = {"precision": "precision"}
 
 
 def each_row(table: pd.DataFrame) -> Iterator[Any]:
@@ -159,7 +157,7 @@ def _facts(outcome: Outcome) -> dict:
     metrics |= {f"ood_{name}_{key}": measured[key]
                 for name, measured in (result.get("ood") or {}).items()
                 for key in OOD if key in measured}  # fmt: skip
-    return {key: result.get(key) for key in (*FACTS, *OWN_FACTS)} | {
+    return {key: result.get(key) for key in (*FACTS, "precision")} | {
         "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
         "source": run.source, "dataset": run.dataset, "embedded": is_embedded(run.dataset),
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
@@ -208,9 +206,9 @@ def _differing_facts(runs: pd.DataFrame) -> pd.Series:
     """Return for each run in what its CLIP, images and precision differ from others'."""
     cell, facts = ["group"], pd.Series([()] * len(runs), runs.index)
     training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
-    for key, name in (FACTS | OWN_FACTS).items():
+    for key, name in (*FACTS.items(), ("precision", "precision")):
         cell = ["group", "dataset", "column"] if key == "split" else cell
-        cell = ["group", *METHOD[4:]] if key in OWN_FACTS else cell
+        cell = ["group", *METHOD[4:]] if key == "precision" else cell  # of one method
         by_cell = runs.groupby(cell, dropna=False)[key]
         # at all first, as looking at each group takes time
         if runs[key].nunique() > 1 and (differs := by_cell.transform("nunique") > 1).any():

@@ -46,10 +46,9 @@ class LogRun(Run):
 
 
 def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
-    """Read the logs below folders: `FOLDER`, or `NAME=FOLDER` to name its method.
+    """Return the outcomes of logs below folders, and the folders whose names identify no run.
 
-    Returns:
-        The outcomes of the runs, and the folders of logs whose names do not identify a run.
+    A folder is given as `FOLDER`, or as `NAME=FOLDER` to name its method.
     """
     runs, unknown = [], []
     for of_runs, others in map(_read, specs):

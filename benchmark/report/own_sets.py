@@ -11,8 +11,6 @@ from ..protocols.configs import IMAGE_FOLDER, dataset_name
 from ..protocols.launches import read_launch
 from ..records import Outcome, value_of
 
-NAME = f"{IMAGE_FOLDER}="
-
 
 def images_folder(result: dict | None) -> Path | None:
     """Return the folder of the images of a record, if it says one that has a name."""
@@ -40,7 +38,7 @@ def name_folders(outcomes: Iterable[Outcome]) -> list[Outcome]:
         place = next((i for i, theirs in enumerate(others) if mine & theirs), len(others))
         others[place : place + 1] = [mine.union(*others[place : place + 1])]
         number = f" #{place + 1}" if place else ""
-        names[folder] = printable(f"{NAME}{folder.name}{number}")
+        names[folder] = printable(f"{IMAGE_FOLDER}={folder.name}{number}")
 
     def rename(outcome: Outcome) -> Outcome:
         run, others = outcome.run, by_origin.get(outcome.origin)

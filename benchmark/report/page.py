@@ -108,13 +108,14 @@ def page_of(
     pictured = pictures.figures(of_tests, kinds)
     for heading, by_protocol, kind in parts:
         for protocol, shown in by_protocol.items():
-            own = {f"{kind}_{test.name}" for test in of_tests if test.protocol is protocol}
-            drawn = {name: drawing for name, drawing in pictured.items() if name in own}
+            tested = (test for test in of_tests if test.place["protocol"] == protocol.name)
+            names = (f"{kind}_{test.name}" for test in tested)
+            drawn = {name: pictured[name] for name in names if name in pictured}
             sections[protocol].append(Part(heading, shown, drawn))
     done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    names = list(dict.fromkeys(rows["dataset"][~rows["average"]]))
-    data = dataset_title(names[0]) if len(names) == 1 else f"{len(names)} data sets"
+    sets = list(dict.fromkeys(rows["dataset"][~rows["average"]]))
+    data = dataset_title(sets[0]) if len(sets) == 1 else f"{len(sets)} data sets"
     first, *others = [section.title for section in sections]
     titles = in_words([first, *(title[0].lower() + title[1:] for title in others)])
     return render_page(printable(f"{titles} on {data}"), sections, results.values(), sentences)

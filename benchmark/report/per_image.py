@@ -43,11 +43,7 @@ class Answers(NamedTuple):
 def each_seed(
     outcomes: Mapping[int, Tested], read: Callable[[Tested], Value]
 ) -> tuple[dict[int, Value], list[str]]:
-    """Apply `read` to the outcome of each seed, or to a tuple of outcomes, and collect errors.
-
-    Returns:
-        The values read, by seed; and the messages of UserErrors, each with its seeds.
-    """
+    """Return what `read` returns of each seed, and the messages of UserErrors with their seeds."""
     values, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
         try:

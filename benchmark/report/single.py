@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -57,9 +57,10 @@ def _overview(runs: Mapping[Path, Outcome]) -> Table:
         record = outcome.result or {}
         facts = [record.get("trainer"), outcome.run.dataset, record.get("shots")]
         facts += [record.get("seed"), f"{outcome.number:.2f}"]
-        lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
+        texts = ("-" if fact is None else str(fact) for fact in facts)
+        lines.append([Cell(str(folder)), *map(Cell, texts)])
     note = "`report RUN` shows one with its classes, `report RUN RUN --compare RUN` pairs two."
-    return Table("Single runs", head, _cells(lines), [note])
+    return Table("Single runs", head, lines, [note])
 
 
 def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> str:
@@ -191,8 +192,12 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     }
     spent = {key: value for key, value in costs(record).items() if value is not None}
     facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in spent.items()}
-    lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
-    cells = _cells(lines)
+    lines += [
+        (name, f"{value:,}" if isinstance(value, int) else str(value))
+        for name, value in facts.items()
+        if value is not None
+    ]
+    cells = [[Cell(text) for text in line] for line in lines]
     cells[0][1] = _main(outcome)
     tables = [Table(f"The run in '{folder}'", ["", ""], cells, [])]
     if classes := of_classes(record):
@@ -202,10 +207,6 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         title = f"{_where(outcome)}: {what} of each class, the least first"
         tables.append(class_table(title, numbers, images_of_classes(outcome)))
     return tables
-
-
-def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
-    return [[Cell(text) for text in line] for line in lines]
 
 
 def _start(outcome: Outcome) -> str | None:
@@ -229,9 +230,3 @@ def _temperature(value: float | None) -> str | None:
         return None
     limit = ", at its bound: logits cannot be scaled further" if at_bound(value) else ""
     return f"{value:.{2 if value >= 1 else 3}f}{limit}"
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,7 +1,6 @@
 """What a record says of the training: what its images were, and from which weights it started."""
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,9 +101,8 @@ def earlier_text(outcome: Outcome, key: str) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value of a config as a finite number, or as a text."""
-    finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
-    return value if finite else str(value)
+    """Return a value of a config as a number, or as a text."""
+    return value if isinstance(value, int | float) else str(value)
 
 
 def attacks(outcome: Outcome) -> Settings:
