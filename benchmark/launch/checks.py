@@ -136,7 +136,6 @@ def for_streams(runs: list[Run], opts: tuple[str, ...]) -> list[Run]:
     left_out = [run for run in runs if run.trainer in fixed and streams[run] != usual]
     for name in dict.fromkeys(run.trainer for run in left_out):
         print(f"Skipped: {name} classifies each image by itself, in any {key}", file=sys.stderr)
-    need(len(left_out) < len(runs), f"{key} changes none of these methods: choose TDA or StatA")
     return [run for run in runs if run not in left_out]
 
 
@@ -157,14 +156,11 @@ def check_validation(engine: Engine) -> None:
 
 def check(run: Run, validation: set[str], test: set[str]) -> None:
     """Raise a UserError if validation images are missing, or are test images."""
-    what_to_do = "choose settings on other data sets"
-    if not validation:
-        raise UserError(f"{run.dataset} lacks validation images: {what_to_do}")
-    if validation & test:
-        raise UserError(
-            f"The validation images of {run.dataset} are its test images, on which settings must "
-            f"not be chosen: {what_to_do}"
-        )
+    need(
+        validation and not validation & test,
+        f"{run.dataset} has no validation images, or they are its test images, on which settings "
+        "must not be chosen: choose settings on other data sets",
+    )
 
 
 def is_class_bound(kind: Any, settings: Any) -> bool:

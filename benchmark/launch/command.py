@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from recipe.configs import read_pairs
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import check_name, need
 
 from ..protocols.base import Protocol, Run, learns_nothing
 from ..protocols.configs import TrainerConfigs, check_datasets, dataset_name, with_groups
@@ -19,7 +19,7 @@ from .arguments import RESERVED, build_parser, parse
 from .checks import check_settings, check_validation, for_streams, on_validation
 from .engine import Engine, Settings, command
 from .local import Local
-from .needs import Lack, idle_device, lacking, refuse, warn
+from .needs import Lack, idle_device, lacking
 from .progress import Progress
 from .slurm import site
 from .slurm.executor import Slurm
@@ -63,10 +63,11 @@ def launch(
         if not args.opts:
             check(list(engine.todo))
         lacks = lacking(list(engine.todo), settings, fetch=not args.dry_run)
-        if local is None:
-            warn(lacks)  # the nodes may have what this machine lacks
+        if local is None:  # the nodes may have what this machine lacks
+            for lack in lacks:
+                print(f"missing for {lack}", file=sys.stderr)
         elif not args.dry_run:
-            refuse(lacks, len(engine.todo))
+            need(not lacks, " / ".join(map(str, lacks)))
             if engine.todo and (note := idle_device(settings)):
                 print(note, file=sys.stderr)
         if not args.dry_run and on_validation(read_pairs(args.opts)):
@@ -85,8 +86,10 @@ def launch(
 
 def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
     """Return the runs that the arguments ask for, and the settings that they share."""
-    if args.backbone and args.features:
-        raise UserError("--features are of one backbone already: leave --backbone out")
+    need(
+        not (args.backbone and args.features),
+        "--features are of one backbone already: leave --backbone out",
+    )
     configs = TrainerConfigs(args.config, args.plugins, args.backbone, args.features)
     check_datasets(args.datasets)
     own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
@@ -96,8 +99,7 @@ def plan_runs(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], 
         runs = [run for run in runs if not run.eval_only]
     runs = for_streams(runs, args.opts)
     for key in dict.fromkeys(key for run in runs for key in run.opts[::2]):
-        if key in RESERVED:
-            raise UserError(f"{key} cannot be varied: {RESERVED[key]} sets it")
+        need(key not in RESERVED, f"{key} cannot be varied: {RESERVED.get(key)} sets it")
     datasets = {run.dataset for run in runs}
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,

@@ -5,7 +5,6 @@ What is missing is said once for all runs that need it, with what to do. Needs P
 
 import os
 import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import redirect_stdout
@@ -46,26 +45,6 @@ def lacking(runs: list[Run], settings: Settings, fetch: bool = False) -> list[La
         return [*lacks, *_weights(runs, clips, settings, fetch and not lacks)]
     except ModuleNotFoundError:  # of PyTorch or Dassl, which others report
         return []
-
-
-def refuse(lacks: list[Lack], total: int) -> None:
-    """Raise a UserError if anything is missing; if several things are, print them before."""
-    if not lacks:
-        return
-    if len(lacks) == 1:
-        raise UserError(str(lacks[0]))
-    warn(lacks)
-    number = len(set().union(*(lack.runs for lack in lacks)))
-    raise UserError(
-        f"{number:,} of {total:,} runs cannot be done here, and none is begun: see the "
-        f"{len(lacks)} reasons above"
-    )
-
-
-def warn(lacks: list[Lack]) -> None:
-    """Print what is missing."""
-    for lack in lacks:
-        print(f"missing for {lack}", file=sys.stderr)
 
 
 def idle_device(settings: Settings) -> str:

@@ -102,7 +102,6 @@ class TrainerConfigs:
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
         """Return the config file of a run; raises UserError if it does not exist."""
         if self.asked and self.asked.endswith(".yaml"):
-            need(os.path.isfile(self.asked), f"--config: '{self.asked}' does not exist")
             return Path(self.asked).absolute()
         folders = [folder / trainer for folder in self._folders()]
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}

@@ -104,13 +104,9 @@ def _leads_into(top: str, path: str) -> bool:
 
 
 def _refuse(error: OSError) -> None:
-    """Raise a UserError for a folder that cannot be read: it is not taken for an empty one."""
+    """Raise the error of a folder that may not be read: it is not taken for an empty one."""
     if isinstance(error, PermissionError):
-        raise UserError(
-            f"'{error.filename}' cannot be read ({error.strerror}) and may hold runs: change its "
-            "permissions",
-            exit_code=1,
-        )
+        raise error
 
 
 def _rank(run: Run) -> tuple[int, int]:

@@ -145,5 +145,5 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
     monkeypatch.setattr(os, "scandir", refuse)
     assert main([command, str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert f"'{tmp_path / place}' cannot be read (Permission denied) and may hold runs" in said.err
+    assert f"'{tmp_path / place}' cannot be written or read (Permission denied)" in said.err
     assert said.err.count("\n") == 1 and not said.out
