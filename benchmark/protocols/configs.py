@@ -202,6 +202,10 @@ def check_datasets(datasets: Iterable[str]) -> None:
             not named or re.fullmatch(r"\w[\w.-]*", name),
             f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'",
         )
+        need(  # tables would show its published numbers
+            name not in files,
+            f"'{name}' is the name of another data set: choose another name for your images",
+        )
 
 
 def use_plugins(plugins: Iterable[str]) -> None:

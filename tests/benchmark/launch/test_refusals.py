@@ -95,6 +95,7 @@ SETTINGS = [
     ("few_shot emoji --trainers TipAdapter --vary OPTIM.LR=0.1,0.2", "TipAdapter does the same",
      "OPTIM.LR 0.2", "OPTIM.LR 0.1"),
     ("few_shot image_folder=a/b", "'a/b' cannot name a data set"),
+    ("few_shot image_folder=dtd", "'dtd' is the name of another data set"),
     ("few_shot image_folders=mine", "'image_folders'", "did you mean 'image_folder'"),
     ("few_shot whurs19 --features a --backbone RN50", "--features are of one backbone"),
     ("few_shot whurs19 DATASET.FEATURES a", "DATASET.FEATURES cannot be given", "--features"),
