@@ -11,7 +11,7 @@ import torch
 from golden_files import build, near, node_of, read, teacher
 from paths import GOLDEN
 from PIL import Image
-from tiny import HALVES, OF_HALVES, edit_run, run, write_halves
+from tiny import HALVES, OF_HALVES, run, write_halves
 
 from benchmark.launch.data import earlier_digests
 from trainers.prompting import UserError, build_method, load_run
@@ -302,7 +302,10 @@ def test_teachers_of_other_methods_clips_and_unfinished_ones(trained, tmp_path, 
         more = [*BASE, *keys(str(place), clip)]
         refused(said, capsys, data, "PromptKD", out, extra=more)
     half = tmp_path / "half"
-    shutil.copytree(trained / "seed1", half)
-    edit_run(half, {"OPTIM.MAX_EPOCH": 5})
+    each = ["TRAIN.CHECKPOINT_FREQ", "1"]
+    assert run(data, "IVLP", half, 2, extra=[*BASE, *DEEP, *each]) == 0
+    (half / "VLPromptLearner" / "model.pth.tar-2").unlink()
+    (half / "VLPromptLearner" / "checkpoint").write_text("model.pth.tar-1\n")
+    capsys.readouterr()
     more = [*BASE, *keys(str(half))]
-    refused("has done 1 of its 5 epochs: let it end", capsys, data, "PromptKD", out, extra=more)
+    refused("has done 1 of its 2 epochs: let it end", capsys, data, "PromptKD", out, extra=more)

@@ -59,8 +59,6 @@ class CTPT(TPT):
     **Published.** CTX_INIT `a photo of a`; LAMBDA_TERM 50 on ImageNet and the ten data sets; 20 on
     ImageNet-A, V2, R and Sketch, with I_AUGMIX, which also mixes views of the ImageNet family. The
     public code has 20 bins of ECE, tables here have 15.
-
-    **Checkpoint.** As TPT: words, or `ctx` of a CoOp.
     """
 
     node = "CTPT"
@@ -117,8 +115,6 @@ class OTPT(CTPT):
     **Published.** CTX_INIT `a photo of a`; LAMBDA_TERM 18 on ImageNet and the ten data sets; 2 on
     ImageNet-A, V2, R and Sketch, with I_AUGMIX. Accuracy 64.41 and ECE 4.21, means over ImageNet
     and the ten (20 bins, as of C-TPT).
-
-    **Checkpoint.** As TPT: words, or `ctx` of a CoOp.
     """
 
     node = "OTPT"

@@ -72,6 +72,7 @@ class PromptKD(Unlabelled, Taught, Staged, VPT):
     node = "PROMPTKD"
     public = Public(
         folder="VLPromptLearner",
+        dead=(f"{NORM}num_batches_tracked",),
         ignored=("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT"),
     )
     training_only = ("TEACHER", "KD_WEIGHT", "TEMPERATURE")
@@ -195,7 +196,6 @@ class PromptKD(Unlabelled, Taught, Staged, VPT):
             self._resize(len(last))
         norm = self.VPT_image_trans.conv1[1]
         statistics = {name: rest.pop(NORM + name, None) for name in RUNNING}
-        rest.pop(f"{NORM}num_batches_tracked", None)
         super().load_public_state_dict(rest)
         norm.load_state_dict(statistics, strict=False)
 

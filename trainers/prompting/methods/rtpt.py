@@ -36,8 +36,6 @@ class RTPT(TPT):
     **Differences.** The public code leaves a view out of its own neighbours only if its cosine with
     itself is not rounded below 1, which on a CPU held for two thirds of them. Here it is always
     left out, which moves the logits of the parity file by 0.07.
-
-    **Checkpoint.** As TPT: words, or `ctx` of a CoOp.
     """
 
     node = "RTPT"

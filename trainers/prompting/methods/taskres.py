@@ -37,8 +37,6 @@ class TaskRes(PerClass):
     t_k is the mean, not normalised, of the text features of the class's sentences before
     normalisation; r (K, D) starts as 0. Other classes cannot be named.
 
-        l_k = s z . normalise(t_k + RESIDUAL_SCALE r_k),   L = CE(l)
-
     ENHANCED_BASE is `none`, or a file with another text projection, with which t is computed; the
     image keeps CLIP's, as in the public code, which ignores it unless PREC is fp16.
 

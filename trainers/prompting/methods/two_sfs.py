@@ -32,15 +32,11 @@ class TwoSFS(PerClass, Staged, LNOnly):
     An evaluation is selective by name: a class of the training takes w_k, any other the text
     feature of the tuned encoder. LNOnly is only the first stage.
 
-    **Keys.** LN_MODALITY (both, vision, text), LN_VISION_START and LN_TEXT_START (first block),
-    N_ITERS_FRAC. Only here: STAGE (1 or 2 trains one stage), and LN_ENDS, which also tunes
-    `ln_pre`, `ln_post` and `ln_final`: the public code lists them as trained but freezes them
-    again.
+    **Keys.** Those of [LNOnly](#lnonly), N_ITERS_FRAC, and, only here, STAGE (1 or 2 alone).
 
     **Published.** 300 steps for each shot, 60 % of them (N_ITERS_FRAC) in the first stage. Each
     stage has its own AdamW (weight decay 0.01) and its own cosine from 2e-4 to 1e-6, by step.
-    Settings are the same for all data sets. Weight decay pulls the LayerNorms towards 0, not
-    towards their start.
+    Settings are the same for all data sets.
 
     **Checkpoint.** `[visual.]transformer.resblocks.{i}.ln_{1,2}.{weight,bias}` and `classifier`.
     The public code saves nothing.
