@@ -194,10 +194,6 @@ def test_runs_that_are_refused(tmp_path, capsys):
         "has none besides its test images: switch its search off (SEARCH False)": [
             "TRAINER.PROLIP.SEARCH", "True",
         ],
-        "keeps features of 30 training images, each seen 300 times, which take": [
-            "TRAINER.PROLIP.SEARCH", "True", "TRAINER.MEMORY_BUDGET", "3e-3",
-            "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "5",
-        ],
     }  # fmt: skip
     root = tiny.write_halves(tmp_path / "data")
     for sentence, extra in cases.items():

@@ -17,6 +17,7 @@ from ..checkpoint.public import Public
 from ..encoders.class_text import SCORES, class_text
 from ..encoders.templates import CLIP, IMAGENET
 from ..encoders.vision import ImageFeatures
+from ..errors import need
 from ..full_precision import no_autocast
 from ..marks import STREAM
 from ..method import Method, Output
@@ -133,6 +134,11 @@ class TDA(AtTestTime):
         NEGATIVE_ENTROPY_THRESHOLD_UPPER: float = 0.5
         NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
         NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
+
+        def __post_init__(self) -> None:
+            for key in ("NEGATIVE_ENTROPY_THRESHOLD", "NEGATIVE_MASK_THRESHOLD"):
+                low, high = (getattr(self, f"{key}_{end}") for end in ("LOWER", "UPPER"))
+                need(low < high, f"{key}_LOWER is {low} but must be below {key}_UPPER, {high}")
 
     @dataclass(frozen=True)
     class Settings(Caches):
