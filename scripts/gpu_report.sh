@@ -39,18 +39,20 @@ from pathlib import Path
 
 import torch
 
-from benchmark.measure.case import check_usable, chip_name
+from benchmark.measure.case import chip_name
 from benchmark.measure.public import check_checkout
 from trainers.prompting.record.environment import git_commit
 from trainers.prompting import UserError
 
+device, *checkouts = sys.argv[1:]
+if device != "cpu" and (device != "cuda" or not torch.cuda.is_available()):
+    sys.exit(f"gpu_report.sh: DEVICE is {device}, but PyTorch can use no such GPU: choose cpu")
 try:
-    check_usable(sys.argv[1])
-    for checkout in sys.argv[2:]:
+    for checkout in checkouts:
         check_checkout(Path(checkout))
 except UserError as error:
-    sys.exit(f"gpu_report.sh: {error}".replace("--device ", "DEVICE="))
-print(chip_name(sys.argv[1]))
+    sys.exit(f"gpu_report.sh: {error}")
+print(chip_name(device))
 print(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, commit {git_commit()[:12]}.")
 END
 ) || exit 2

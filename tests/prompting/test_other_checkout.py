@@ -170,7 +170,7 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
         told["CoOp"] == "trainers.coop"
         and told["PromptedVPT"] == "trainers.prompting.trainer.trainer"
     )
-    assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
+    assert "No module named 'safetensors" in told["PromptedCoOp"]
 
 
 @pytest.mark.parametrize("package", ["clip", pytest.param("ftfy", marks=pytest.mark.slow)])
