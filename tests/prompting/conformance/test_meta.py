@@ -62,11 +62,9 @@ def few_iterations(monkeypatch):
 def take_step(method, clip_model, views, labels) -> None:
     """Do a training step and an evaluation on `meta`, with fewer blocks and sentences."""
     contexts = method.contexts()
-    least = max((i + 2 for i in method.image_encoder.inner), default=DEPTH)  # one is the last
+    least = max([DEPTH, *(i + 2 for i in method.image_encoder.inner)])  # others repeat these
     for encoder, deep in ((clip_model, contexts.text), (clip_model.visual, contexts.vision)):
-        del encoder.transformer.resblocks[
-            max(DEPTH, least, len(deep or ())) :
-        ]  # others repeat these
+        del encoder.transformer.resblocks[max(least, len(deep or ())) :]
     for teacher in (part for part in method.modules() if isinstance(part, Teacher)):
         del teacher.sentences.rows[2:]
     step_on_meta(method, clip_model, method.batch(views, labels))
