@@ -67,6 +67,8 @@ RN50 = ROOT / "assets" / "whurs19_rn50.safetensors"
 SETTINGS = [
     (f"{BOTH} OPTIM.LRR 0.1", "'LRR'", "did you mean 'LR'"),
     (f"{BOTH} OPTIM.LR x", "'OPTIM.LR' to 'x'", "float"),
+    (f"{BOTH} OPTIM.MAX_EPOCH -5", "MAX_EPOCH is -5", "a whole number"),
+    (f"{BOTH} TEST.SPLIT vla", "TEST.SPLIT is 'vla'", "one of test, val"),
     (f"{BOTH} TRAINER.ALIGN.M -2", "M is -2"),
     (f"{BOTH} TRAINER.ALIGN.PREC fp8", "PREC is 'fp8'"),
     (f"{BOTH} OPTIM.NAME sdg", "OPTIM.NAME 'sdg'"),

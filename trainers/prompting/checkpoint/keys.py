@@ -73,15 +73,19 @@ KEYS = {
         "training", "OPTIM.", NAME="adam", LR=0.0003, WEIGHT_DECAY=5e-4, MOMENTUM=0.9,
         SGD_DAMPNING=0, SGD_NESTEROV=False, RMSPROP_ALPHA=0.99, ADAM_BETA1=0.9, ADAM_BETA2=0.999,
         STAGED_LR=False, NEW_LAYERS=(), BASE_LR_MULT=0.1, LR_SCHEDULER="single_step",
-        STEPSIZE=(-1,), GAMMA=0.1, MAX_EPOCH=10, WARMUP_EPOCH=-1, WARMUP_TYPE="linear",
+        STEPSIZE=(-1,), GAMMA=0.1, WARMUP_EPOCH=-1, WARMUP_TYPE="linear",
         WARMUP_CONS_LR=1e-5, WARMUP_MIN_LR=1e-5, WARMUP_RECOUNT=True,
     ),
     **_of_dassl("place", "TRAIN.", CHECKPOINT_FREQ=0, PRINT_FREQ=10),
     **_of_dassl("training", "TRAIN.", COUNT_ITER="train_x"),
     **_of_dassl("place", "TEST.", PER_CLASS_RESULT=False, COMPUTE_CMAT=False, NO_TEST=False),
-    **_of_dassl("test", "TEST.", EVALUATOR="Classification", SPLIT="test"),
-    **_of_dassl("training", "TEST.", FINAL_MODEL="last_step"),  # or validation after each epoch
+    **_of_dassl("test", "TEST.", EVALUATOR="Classification"),
     **_of_dassl("place", "TRAINER.", NAME=""),  # `method` has it
+    "OPTIM.MAX_EPOCH": Key(10, "training", *_count(1), read_by="all"),
+    "TEST.SPLIT": Key("test", "test", *_words("test", "val"), read_by="all"),
+    "TEST.FINAL_MODEL": Key(  # or validation after each epoch
+        "last_step", "training", *_words("last_step", "best_val"), read_by="all"
+    ),
     # Of this project.
     "INPUT.RESIZE": Key("shortest", "place"),  # as `Family.resize`
     "INPUT.INTERPOLATE": Key(False, "data"),  # read INPUT.SIZE by interpolated positions
