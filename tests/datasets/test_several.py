@@ -62,6 +62,19 @@ def test_labels_reach_a_batch(root, capsys):
         build_sampler("RandomClassSampler", data_source=data.train_x)
 
 
+def test_a_note_says_which_test_images_share_a_group_with_training_images(root, capsys):
+    class Places(Small):
+        @classmethod
+        def read(cls, folder):
+            parts = super().read(folder)
+            for i, item in enumerate(item for part in parts for item in part):
+                item.group = i % 7  # group 6 is of one test image, and of no training image
+            return parts
+
+    read(Places, root)
+    assert "Note: 5 of the 6 test images of Places share a group with" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("labels, why", [
     ([(1, 0, 2, 0), *LABELS], r"train0.png' has the label \(1, 0, 2, 0\), but needs 1"),
     ([(1, 0, 0), *LABELS], r"the label \(1, 0, 0\), but needs"),

@@ -47,6 +47,7 @@ def test_several_labels_has_a_run_for_each_known_share(checkout):
     assert [("--eval-only" in run, run.rpartition("CLASSES ")[2]) for run in runs] == [
         *[(False, "base"), (True, "new"), (True, "both")] * 2
     ]
+    assert all("/shots_2/" in run for run in runs)  # ZeroshotCLIP stands in each table
     assert all("train_base" in run for run in runs[4:]) and "--model-dir" not in runs[1]
 
 

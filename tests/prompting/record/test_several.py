@@ -80,7 +80,7 @@ def test_average_precision_is_that_of_scikit_learn(seed):
 def test_precision_and_recall_are_those_of_scikit_learn():
     label, score = drawn(unknown=0)
     label[:, 3] = 0  # without a positive
-    found = several.precision_recall(label, score > 0)
+    found = measures(label, score, decides=True)  # some scores are 0, a probability of 0.5
     some = [0, 1, 2, 4]
     by_class = precision_recall_fscore_support(label, score > 0, zero_division=0)
     cp, cr, f1 = (100 * values[some].mean() for values in by_class[:3])

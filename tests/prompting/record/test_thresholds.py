@@ -110,6 +110,13 @@ def test_what_is_said():
     assert tags.sentences(few, margins >= 0, y[:19]) == []
 
 
+def test_probabilities_have_one_sure_threshold():
+    s, y = collection(200)
+    alike = s - np.arange(4)
+    thresholds, _ = tags.fit_thresholds(alike, y, True)
+    assert (thresholds.sure == tags.find_sure(alike, y)[0]).all() and len(thresholds.sure) == 4
+
+
 @pytest.fixture(scope="module")
 def voc2007():
     """Return labels, and scores of a model by its name."""

@@ -169,11 +169,11 @@ def measures(
     """
     precisions = average_precisions(label, logit)
     some = ~np.isnan(precisions)
-    share = (label == 1).sum(axis=0) / np.maximum((label >= 0).sum(axis=0), 1)
+    positives, known = (label[:, some] == 1).sum(axis=0), (label[:, some] >= 0).sum(axis=0)
     numbers = {
         "map": 100 * float(precisions[some].mean()),
         "classes_without_positives": int((~some).sum()),
-        "positive_share": 100 * float(share[some].mean()),
+        "positive_share": 100 * float((positives / known).mean()),
     }
     if difficult:
         absent = average_precisions(np.maximum(label, 0), logit)
