@@ -239,6 +239,13 @@ def test_what_ranks_is_taken_if_it_is_better():
     assert found[-1] == 1 and right[-1] == pytest.approx(y.mean()) and len(right) == y.size
 
 
+def test_the_curve_by_hand():
+    best = SimpleNamespace(decides=True, scores=np.array([[0.5, 0.9], [0.1, 0.7]]))
+    labels = np.array([[0, 1], [1, -1]])
+    found, right = tags.TagChoice.curve(SimpleNamespace(labels=labels, best=best))
+    assert found.tolist() == [0.5, 0.5, 1] and right.tolist() == [1, 0.5, 2 / 3]
+
+
 def test_the_picture_has_the_tags_that_are_given():
     y, given = np.array([[1, 0], [1, -1], [0, 1]]), np.zeros((3, 2), bool)
     given[0, 0] = True

@@ -95,7 +95,6 @@ def save_run(
         method=method.own_state(),
         epoch=0,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     for name in {find_method(name).public.folder for name in SETTINGS} - {method.public.folder}:
         shutil.rmtree(folder / name, ignore_errors=True)  # of another method, by an earlier call
     remove_results(cfg)  # which may be of another kind
