@@ -56,6 +56,14 @@ def test_three_steps(golden, tiny_clip, tmp_path):
     assert near(method.eval()(golden.tensors["image"]), expected["logits_eval"])
 
 
+def test_a_second_step_has_the_scale_of_training_again(golden, tiny_clip, tmp_path):
+    method = build(golden, tiny_clip, tmp_path)
+    fix_draws(method, *(golden.tensors[f"steps/{x}"][0] for x in ("sentence", "u")))
+    first = step(method, golden)["loss"]
+    images, labels = golden.tensors["image"], golden.tensors["label"]
+    assert near(method.losses(images, labels)["loss"], first, 1e-6)  # `train` is not called
+
+
 def test_public_code_keeps_the_scale_of_a_test(golden, tiny_clip, tmp_path):
     theirs = golden.meta["config"]["ADAPTER_TEST_SCALE"]
     method = build(golden, tiny_clip, tmp_path, ADAPTER_TRAIN_SCALE=theirs)

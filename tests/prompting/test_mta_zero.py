@@ -29,6 +29,7 @@ def test_the_modes_of_mta(of):
     assert near(y, tensors["inlierness"], 2e-5) and near(m, tensors["mode"], 1e-5)
     output = method.predict(golden.test_images)
     assert near(output.logits, tensors["logits"]) and not output.logits.requires_grad
+    assert output.image.z.shape[1] == 1  # of the plain view
 
 
 @pytest.mark.parametrize(

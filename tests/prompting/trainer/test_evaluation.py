@@ -38,7 +38,9 @@ POINTS = {name: (name, {}) for name in OURS} | {
 }
 
 
-QUICK = "ALIGN", "CoOp", "CoCoOp", "MaPLe", "VPT", "TCP", "TipAdapter", "ZeroshotCLIP", "PLOT"
+QUICK = [
+    "ALIGN", "CoOp", "CoCoOp", "MaPLe", "MMRL", "PLOT", "TCP", "TipAdapter", "VPT", "ZeroshotCLIP",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("title", slow_but(POINTS, *QUICK))
@@ -55,6 +57,7 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
     assert torch.equal(state, torch.get_rng_state())
     with scored_as_others(method):  # as in the union
         output = method.output(images)
+    assert getattr(method, "own_classes", None) is not False  # as before
     found = torch.cat([output.logits, other.from_features(output.image).logits], 1)
     whole = build_method(name, node, tiny_clip, HALVES).eval()
     whole.load_checkpoint(Saved.of({"state_dict": method.public_state_dict()}), HALVES)
