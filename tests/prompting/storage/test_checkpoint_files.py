@@ -141,6 +141,7 @@ ONE = torch.ones(1)
 SPARSE, NESTED = torch.ones(2).to_sparse(), torch.nested.nested_tensor([torch.ones(2)])
 CALIBRATION = dict.fromkeys(["effective", "likeness", "ranks", "centre", "classes", "strangers"])
 CALIBRATION |= {"temperature": 1.0, "scores": torch.ones(2), "seconds": torch.ones(2)}
+THRESHOLDS = {"best": torch.ones(2), "sure": torch.ones(2), "found": 1.0}
 MADE = {"classnames": ["a", "b"], "trainer": "CoOp", "backbone": "RN50", "epoch": 5}
 FIVE = {"OPTIM.MAX_EPOCH": 5}
 
@@ -177,6 +178,12 @@ WRONG = {
         CALIBRATION | {"scores": ONE * torch.nan}, CALIBRATION | {"seconds": SPARSE},
         CALIBRATION | {"scores": NESTED},
     ],
+    "thresholds": [
+        7, {}, THRESHOLDS | {"best": None}, THRESHOLDS | {"best": torch.ones(1, 2)},
+        THRESHOLDS | {"sure": ONE}, THRESHOLDS | {"best": torch.ones(2) / 0},
+        THRESHOLDS | {"sure": torch.ones(2) * torch.nan}, THRESHOLDS | {"sure": SPARSE},
+        THRESHOLDS | {"found": "x"}, {"best": torch.ones(1, 2), "sure": None, "found": 1.0},
+    ],
 }  # fmt: skip
 
 
@@ -195,6 +202,7 @@ def test_an_odd_entry_of_a_checkpoint_is_one_sentence(model, name):
         if name != "epoch":  # which is in the name of the file
             with pytest.raises(UserError, match=f"tar-5' has no valid '{name}' .*: delete '"):
                 Saved.to_resume(whole | {name: value}, str(model))
+    whole |= {"thresholds": THRESHOLDS}
     torch.save(whole, path)
     saved = Saved.read(str(path))
     assert saved.drawn == {"a": 1, "b": 0.5, "c": "d"} and saved.computed == COMPUTED

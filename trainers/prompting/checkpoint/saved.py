@@ -126,8 +126,12 @@ def _calibration(value: Any) -> Any:
 
 
 def _thresholds(value: Any) -> Any:
-    sure = None if value["sure"] is None else _dense(value["sure"])
-    return {"best": _dense(value["best"]), "sure": sure, "found": float(value["found"])}
+    best, sure = _dense(value["best"]), None if value["sure"] is None else _dense(value["sure"])
+    if best.ndim != 1 or best.shape != (best if sure is None else sure).shape:
+        raise ValueError("other shapes")
+    if not all(x.isfinite().all() for x in (best, sure) if x is not None):
+        raise ValueError("not finite")
+    return {"best": best, "sure": sure, "found": float(value["found"])}
 
 
 # How entries are read, if they are there; it raises errors of many types.
